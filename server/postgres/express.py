@@ -21,6 +21,7 @@ from server.declaration.sql.reading import LIVE_COLUMNS, LIVE_ENTRIES
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError, UnfitError
 from server.feed.change import Entry, in_log_order
+from server.feed.ports import CONTENT_BYTES
 from server.postgres import binary, wire
 from server.postgres.connection import limit
 from server.postgres.errors import translated
@@ -69,8 +70,8 @@ class Waiting(NamedTuple):
 
 
 class PostgresExpress:
-    """`Express`. It leaves to the store what is unusual: more than a few entries, rows in an archive, rows of the gate,
-    an error of Postgres, another declaration."""
+    """`Express`. It leaves to the store what is unusual: more than a few entries or much content, rows in an archive,
+    rows of the gate, an error of Postgres, another declaration."""
 
     def __init__(self, route: Route, synced: Synced) -> None:
         self._route = route
@@ -166,6 +167,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._ended = asyncio.get_running_loop().create_future()
         self._entries: list[Entry] = []
+        self._bytes = 0
         self._unusual = False
         self.prepared = False
         self.was_prepared = False
@@ -223,6 +225,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for kind, body, at, end in self._messages.split(data):
             if kind == wire.DATA_ROW:
+                self._bytes += end - at
                 self._row(body, at)
             elif kind == wire.READY:
                 if self.waiting:
@@ -241,8 +244,9 @@ class _Connection(asyncio.Protocol):
     def _complete(self) -> None:
         entries, self._entries = self._entries, []
         unusual, self._unusual = self._unusual, False
+        size, self._bytes = self._bytes, 0
         self._observe(time.monotonic() - self.waiting[0].begun)
-        usual = 0 < len(entries) < LIVE_ENTRIES and not unusual
+        usual = 0 < len(entries) < LIVE_ENTRIES and not unusual and (len(entries) == 1 or size <= CONTENT_BYTES)
         self._answer(in_log_order(entries) if usual else None)
 
     def _answer(self, entries: Sequence[Entry] | None) -> None:

@@ -14,6 +14,7 @@ from server.declaration.synced import Synced
 from server.feed.change import Entry
 from server.feed.history import History, HistoryReport
 from server.feed.hub import Hub
+from server.feed.ports import CONTENT_BYTES
 from server.postgres import express
 from server.postgres.express import PostgresExpress
 from server.postgres.route import Route
@@ -70,6 +71,15 @@ async def test_a_few_changes_are_answered_and_many_are_left_to_the_store(reading
     assert found is not None
     assert [entry.kind for entry in found] == ["m"] * 8
     assert [entry.next_seq for entry in found] == [*(entry.seq for entry in found[1:]), None]
+    await add_message(sql, reading.conversation)
+    assert await reading.ask() is None
+
+
+async def test_more_content_than_a_batch_has_is_left_to_the_store_but_for_one_row(reading: Reading, sql: Any) -> None:
+    await add_message(sql, reading.conversation, "m" * CONTENT_BYTES)
+    found = await reading.ask()
+    assert found is not None
+    assert len(found) == 1
     await add_message(sql, reading.conversation)
     assert await reading.ask() is None
 

@@ -19,7 +19,7 @@ from server.declaration.chat import CHAT
 from server.declaration.sql.publication import ENTRY
 from server.declaration.synced import Synced
 from server.exceptions import UnavailableError
-from server.feed.ports import Moved
+from server.feed.ports import CONTENT_BYTES, Moved
 from server.postgres.wal import pgoutput, relay
 from server.postgres.wal.decoding import Decoding
 from server.postgres.wal.pgoutput import UNKNOWN, Committed, Relation, Transactions, Value
@@ -188,6 +188,12 @@ UNSURE: dict[str, list[bytes]] = {
     "the log has no key": [inserted(1, [*entry(ANNE, 5, op=b"d")[:8], None, None, None])],
     "it is a row of the gate": [inserted(1, entry(ANNE, 5, op=b"d", kind=b"p"))],
     "the kind is not declared": [inserted(1, entry(ANNE, 5, op=b"d", kind=b"?"))],
+    "there is more content than a batch has": [
+        inserted(2, conversation(ANNE, title=b"x" * (CONTENT_BYTES - 100))),
+        inserted(2, conversation(ANNE, OTHER)),
+        inserted(1, entry(ANNE, 5)),
+        inserted(1, entry(ANNE, 5, row=OTHER, n=2)),
+    ],
     "one entry of several": [
         inserted(2, conversation(ANNE)),
         inserted(1, entry(ANNE, 5)),
@@ -201,6 +207,18 @@ def test_what_a_reading_may_find_otherwise_is_left_to_it(messages: list[bytes]) 
     (moved,) = moves(*messages)
     assert (moved.user, moved.seq, moved.prev) == (str(ANNE), 5, 4)
     assert moved.entries() is None
+
+
+def test_one_row_and_rows_of_several_users_may_be_larger_than_a_batch() -> None:
+    large = [
+        piece
+        for user, row in ((ANNE, ROW), (BERT, OTHER))
+        for piece in (
+            inserted(2, conversation(user, row, title=b"x" * CONTENT_BYTES)),
+            inserted(1, entry(user, 5, row=row)),
+        )
+    ]
+    assert [len(moved.entries() or ()) for moved in moves(*large)] == [1, 1]
 
 
 def test_a_column_of_another_type_is_left_to_a_reading() -> None:

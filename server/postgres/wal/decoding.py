@@ -18,7 +18,7 @@ from server.declaration.sql.publication import ENTRY
 from server.declaration.synced import Synced
 from server.declaration.values import Rows
 from server.feed.change import Entry, in_log_order
-from server.feed.ports import Moved
+from server.feed.ports import CONTENT_BYTES, Moved
 from server.postgres import binary
 from server.postgres.wal.pgoutput import UNKNOWN, Changed, Committed, Relation, Value
 
@@ -140,6 +140,7 @@ class Decoding:
     def _entries(self, user: bytes, of_user: list[tuple[Any, ...]], find: "Finder") -> list[Entry] | None:
         if self.declared != self._synced.declaration.digest:
             return None
+        before = find.bytes
         try:
             entries = [self._entry(user, values, find) for values in of_user]
         except _Unsure:
@@ -151,6 +152,8 @@ class Decoding:
             return None
         if len(entries) == 1:
             return entries
+        if find.bytes - before > CONTENT_BYTES:
+            return None  # a reading sends it in several batches
         deleted = {(entry.kind, entry.row_id) for entry in entries if entry.deletion}
         if any(not entry.deletion and (entry.kind, entry.row_id) in deleted for entry in entries):
             return None  # the stream does not tell which of the two came last
@@ -203,7 +206,9 @@ class Finder:
         self._table = table
         self._uuids = uuids
         self._changed = changed
-        self._found: dict[tuple[str, object], tuple[Table, list[Value]]] | None = None
+        self._found: dict[tuple[str, object], tuple[Table, list[Value], int]] | None = None
+        self.bytes = 0
+        """The size of all rows that it found."""
 
     def __call__(self, user: bytes, tag: str, name: object, row_at: bytes | None) -> list[Any]:
         """The values of its columns. Raises _Unsure."""
@@ -212,10 +217,12 @@ class Finder:
             for changed in self._changed:
                 if (table := self._table(changed.relation)) is not None:
                     values = changed.values
-                    self._found[table.tag, _name(table, values, by_uuid=table.tag in self._uuids)] = table, values
+                    row = table.tag, _name(table, values, by_uuid=table.tag in self._uuids)
+                    self._found[row] = table, values, changed.size
         if (tag, name) not in self._found:
             raise _Unsure
-        table, values = self._found[tag, name]
+        table, values, size = self._found[tag, name]
+        self.bytes += size
         if table.owner is not None and values[table.owner] != user:
             raise _Unsure
         if table.dated is not None and values[table.dated] != row_at:

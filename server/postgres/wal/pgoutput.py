@@ -65,6 +65,11 @@ class Changed:
         self._values: list[Value] | None = None
 
     @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self._data)
+
+    @property
     def values(self) -> list[Value]:
         # Most rows of a database are for users who are not connected, and nobody asks for these.
         if self._values is None:
