@@ -302,7 +302,7 @@ async def test_events_are_counted_once_however_often_counting_is_cut_off_and_bes
                         await sql.execute("SELECT pg_terminate_backend($1)", pid)
                 try:
                     await counting
-                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
                     cut_off += 1
 
     async with asyncio.timeout(LIMIT):
