@@ -362,14 +362,19 @@ async def test_a_text_that_was_refused_for_days_is_looked_at_each_minute_and_del
         assert tuple(await sql.fetchrow(again, bad)) == (looks + 1, True)
 
 
+async def refuse_at_the_end(sql: Any, content: str) -> None:
+    """A deferred constraint of the app refuses messages with this content."""
+    await sql.execute(f"""
+        CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE CONSTRAINT TRIGGER ours AFTER UPDATE ON messages DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW WHEN (new.content = '{content}') EXECUTE FUNCTION ours();
+    """)
+
+
 async def test_a_deferred_constraint_that_refuses_a_text_delays_nobody_else(
     sql: Any, user: UUID, message: UUID
 ) -> None:
-    await sql.execute("""
-        CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
-        CREATE CONSTRAINT TRIGGER ours AFTER UPDATE ON messages DEFERRABLE INITIALLY DEFERRED
-            FOR EACH ROW WHEN (new.content = 'bad') EXECUTE FUNCTION ours();
-    """)
+    await refuse_at_the_end(sql, "bad")
     bad = await opened(sql, user, message, "bad")
     good = await opened(sql, user, await answer(sql, user), "good")
     for each in (bad, good):
@@ -427,11 +432,7 @@ async def test_ten_thousand_open_streams_are_kept_and_those_that_end_are_settled
 async def test_a_deferred_constraint_that_refuses_a_mark_delays_nobody_else(
     sql: Any, user: UUID, message: UUID
 ) -> None:
-    await sql.execute("""
-        CREATE FUNCTION ours() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
-        CREATE CONSTRAINT TRIGGER ours AFTER UPDATE ON messages DEFERRABLE INITIALLY DEFERRED
-            FOR EACH ROW WHEN (new.content = '') EXECUTE FUNCTION ours();
-    """)
+    await refuse_at_the_end(sql, "")
     empty = await opened(sql, user, message)
     good = await opened(sql, user, await answer(sql, user), "good")
     for each in (empty, good):

@@ -36,6 +36,7 @@ def function(declaration: Declaration, kind: Kind) -> str:
     """The trigger function of a kind."""
     where = [*_identity(kind)]
     moved = f"({columns('OLD', where)}) IS DISTINCT FROM ({columns('NEW', where)})"
+    leaves = f"TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND {moved})"
     tag = literal(kind.tag)
     below = list(_below(declaration, kind, "NEW", "        "))
     above = _above(declaration, kind, "OLD"), _above(declaration, kind, "NEW")
@@ -47,7 +48,7 @@ def function(declaration: Declaration, kind: Kind) -> str:
         *(["    _again pg_catalog.uuid;", "    _seen pg_catalog.int8;"] if kind.parent is not None else []),
         *(["    _held pg_catalog.bool := false;"] if above[0] else []),
         "BEGIN",
-        f"    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND {moved}) THEN",
+        f"    IF {leaves} THEN",
         "        -- A row that moves is deleted where it was. If its new parent is deleted before a device reads of",
         "        -- the move, the deletion of that parent alone would not remove it from the device.",
         *_recorded(declaration, kind, "_former", "OLD", "d", above[0]),
@@ -101,7 +102,7 @@ def function(declaration: Declaration, kind: Kind) -> str:
         ]
     if left := list(_below_those_that_left(declaration, kind)):
         parts += [
-            f"    IF (TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND {moved})) AND sync.noted_moves() <> '' THEN",
+            f"    IF ({leaves}) AND sync.noted_moves() <> '' THEN",
             "        -- Rows have left it before, in this transaction. From here on its former owner's feed is held,",
             "        -- so that all rows below them can be seen.",
             *left,
